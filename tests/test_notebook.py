@@ -1,0 +1,200 @@
+"""The notebook as a whole: it runs anywhere, and what is committed is one full run of its code."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import notebook
+import pytest
+from run_notebook import execute
+from test_data import real
+
+QUICK = "EPOCHS, TRAIN_IMAGES, TEST_IMAGES, MAP_IMAGES = 1, 1500, 600, 300\n"
+QUICK += "PAIRS, SAMPLES, JUDGE_EPOCHS = 20, 300, 1\n"
+
+
+def run(folder, parameters):
+    """Run a copy of the notebook alone in `folder`; return it and its results."""
+    folder.mkdir()
+    shutil.copy(notebook.PATH, folder)
+    ran = execute(nbformat.read(folder / notebook.PATH.name, 4), folder, parameters)
+    written = list(folder.glob("figures*/results.json"))
+    assert {p.name for p in folder.iterdir()} == {notebook.PATH.name, written[0].parent.name}
+    return ran, json.loads(written[0].read_text())
+
+
+def outputs(ran):
+    return [output for cell in ran.cells for output in cell.get("outputs", [])]
+
+
+def check_outputs(ran):
+    """What holds for the outputs of every run."""
+    assert not [o for o in outputs(ran) if o.output_type == "error" or o.get("name") == "stderr"]
+    pictures = [o for o in outputs(ran) if "image/png" in o.get("data", {})]
+    assert len(pictures) >= 14
+    assert all(o.metadata.get("image/png", {}).get("alt") for o in pictures)
+    assert "widgets" not in ran.metadata and "widget-view" not in nbformat.writes(ran)
+
+
+def check_results(results):
+    assert len(results["claims"]) >= 10
+    assert {row["holds"] for row in results["claims"]} <= {True, False, None}
+    vae = results["vae"]
+    assert vae["negative_elbo_nats"] == pytest.approx(vae["test_bce_nats"] + vae["kl_nats"])
+
+
+def test_it_runs_without_network_on_the_stand_in(tmp_path, monkeypatch):
+    for name in ("KERAS_HOME", "TFDS_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+        (tmp_path / name).mkdir()
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    # the folder of somebody else, another size of the code, and a run that learns nothing
+    ran, results = run(tmp_path / "Übung 7", QUICK + "LATENT_DIM, LEARNING_RATE = 2, 0\n")
+    check_outputs(ran)
+    check_results(results)
+    assert results["dataset"] == "digits"
+    assert "Stand-in data" in str(ran.cells[1].outputs)  # the abstract
+    assert (tmp_path / "Übung 7/figures-stand-in/headline.png").exists()
+    verdicts = {row["claim"]: row["holds"] for row in results["claims"]}
+    assert verdicts["Autoencoder: smaller squared error than PCA"] is False
+
+
+@real
+def test_it_runs_on_fashion_mnist(tmp_path):
+    ran, results = run(tmp_path / "run", QUICK)
+    check_outputs(ran)
+    check_results(results)
+    assert results["dataset"] == "fashion_mnist" and results["parameters"]["EPOCHS"] == 1
+    assert results["baselines"]["bce_floor_nats"] == pytest.approx(190, abs=3)
+    assert results["autoencoder"]["test_mse"] < results["baselines"]["mean_image_mse"]
+
+
+# --- what is committed
+
+
+@pytest.fixture(scope="module")
+def stored():
+    return nbformat.reads(notebook.committed("homework07.ipynb"), as_version=4)
+
+
+@pytest.fixture(scope="module")
+def results():
+    return json.loads(notebook.committed("figures/results.json"))
+
+
+def code(ran):
+    return [cell for cell in ran.cells if cell.cell_type == "code"]
+
+
+def test_the_stored_outputs_are_one_run_from_top_to_bottom(stored):
+    assert [cell.execution_count for cell in code(stored)] == list(range(1, len(code(stored)) + 1))
+    check_outputs(stored)
+
+
+def test_the_stored_results_are_those_of_the_stored_code(stored, results):
+    cells = "\n".join(cell.source.strip() for cell in code(stored))
+    assert results["code_sha256"] == hashlib.sha256(cells.encode()).hexdigest()
+    assert results["dataset"] == "fashion_mnist" and results["parameters"]["EPOCHS"] == 10
+    assert len(notebook.committed("figures/results.json")) < 100_000
+
+
+def test_the_stored_notebook_shows_its_results(stored, results):
+    shown = str(code(stored)[0].outputs)
+    assert f"{results['autoencoder']['test_mse']:.4f}" in shown
+    assert f"{results['vae']['negative_elbo_nats']:.1f}" in shown
+
+
+def test_the_stored_notebook_is_well_formed(stored):
+    nbformat.validate(stored)
+    assert (stored.nbformat, stored.nbformat_minor) == (4, 5)
+    assert stored.metadata.kernelspec.name == "python3"
+    assert stored.metadata.language_info.name == "python"
+    assert len(notebook.committed("homework07.ipynb").encode()) < 1_500_000
+    assert not re.search(r"/(home|root|work|Users)/", notebook.committed("homework07.ipynb"))
+
+
+def test_formulas_keep_the_rules_of_the_renderers(stored):
+    for cell in stored.cells:
+        if cell.cell_type != "markdown":
+            continue
+        for line in cell.source.splitlines():
+            assert "$$" not in line or line.strip() == "$$"
+        for formula in re.findall(r"\$\$.*?\$\$|\$[^$\n]+\$", cell.source, flags=re.S):
+            assert "|" not in formula, formula
+
+
+def test_links_of_the_notebook_lead_somewhere(stored):
+    text = "\n".join(cell.source for cell in stored.cells if cell.cell_type == "markdown")
+    targets = set(re.findall(r'<a id="([^"]+)">', text))
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= targets
+
+
+def test_the_readme_tells_the_numbers_of_the_stored_run(results):
+    readme = notebook.committed("README.md")
+    rows = {row.split("|")[1].strip(): row for row in readme.splitlines() if row.startswith("|")}
+    baselines, ae, vae = results["baselines"], results["autoencoder"], results["vae"]
+    expected = {
+        "mean image": [
+            f"{baselines['mean_image_mse']:.4f}",
+            f"{baselines['mean_image_bce_nats']:.1f}",
+        ],
+        "PCA, 10 numbers": [f"{baselines['pca_mse']:.4f}", f"{baselines['pca_knn_accuracy']:.3f}"],
+        "autoencoder": [
+            f"{ae['test_mse']:.4f}",
+            f"{ae['test_bce_nats']:.1f}",
+            f"{ae['knn_accuracy']:.3f}",
+        ],
+        "VAE": [
+            f"{vae['test_mse']:.4f}",
+            f"{vae['negative_elbo_nats']:.1f}",
+            f"{vae['knn_accuracy']:.3f}",
+        ],
+    }
+    for name, numbers in expected.items():
+        assert all(f" {number} " in rows[name] for number in numbers), (name, numbers)
+    assert f"TensorFlow {results['versions']['tensorflow']}" in readme
+    for path in re.findall(r"\]\(([^)#:]+)\)", readme):
+        assert notebook.ROOT.joinpath(path).exists(), path
+
+
+# --- form
+
+
+def ruff(*arguments):
+    config = str(Path(__file__).with_name("ruff.toml"))
+    command = [sys.executable, "-m", "ruff", *arguments, "--config", config, "--no-cache"]
+    return subprocess.run(command, capture_output=True, text=True, cwd=notebook.ROOT)
+
+
+@pytest.mark.parametrize("arguments", [("check",), ("format", "--check")])
+def test_ruff_finds_nothing_to_improve(arguments):
+    result = ruff(*arguments, "homework07.ipynb", "tests")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_ruff_reads_the_notebook(tmp_path):
+    spoilt = notebook.read()
+    spoilt.cells[-1].source += "\nimport antigravity"
+    nbformat.write(spoilt, tmp_path / "spoilt.ipynb")
+    result = ruff("check", str(tmp_path / "spoilt.ipynb"))
+    assert "antigravity" in result.stdout and result.returncode == 1
+
+
+def test_the_definitions_define_and_do_nothing_else(tmp_path):
+    """Running them takes no data, writes nothing, and says nothing."""
+    program = "import notebook; n = notebook.define(); print(len(n.claims), n.figure_numbers)"
+    environment = os.environ | {
+        "KERAS_HOME": str(tmp_path),
+        "PYTHONPATH": str(Path(__file__).parent),
+    }
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.stdout.strip() == "0 {}", done.stderr
+    assert not list(tmp_path.rglob("*.png")) and not list(tmp_path.rglob("*.gz"))
