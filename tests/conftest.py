@@ -4,14 +4,14 @@ import os
 
 os.environ.setdefault("MPLBACKEND", "agg")
 
-import notebook
+import cells
 import numpy as np
 import pytest
 
 
 @pytest.fixture(scope="session")
 def definitions():
-    return notebook.define()
+    return cells.define()
 
 
 @pytest.fixture

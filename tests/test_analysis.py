@@ -55,7 +55,7 @@ def test_draws_have_the_width_of_the_codes_and_no_order(nb, rng):
 class Judge:
     """Sure of bright images, unsure of dark ones."""
 
-    def predict(self, images, **_):
+    def __call__(self, images):
         bright = images.mean(axis=(1, 2, 3))
         return np.stack([bright, 1 - bright], axis=1)
 

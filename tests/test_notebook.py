@@ -9,8 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cells
 import nbformat
-import notebook
 import pytest
 from run_notebook import execute
 from test_data import real
@@ -22,10 +22,10 @@ QUICK += "PAIRS, SAMPLES, JUDGE_EPOCHS = 20, 300, 1\n"
 def run(folder, parameters):
     """Run a copy of the notebook alone in `folder`; return it and its results."""
     folder.mkdir()
-    shutil.copy(notebook.PATH, folder)
-    ran = execute(nbformat.read(folder / notebook.PATH.name, 4), folder, parameters)
+    shutil.copy(cells.PATH, folder)
+    ran = execute(nbformat.read(folder / cells.PATH.name, 4), folder, parameters)
     written = list(folder.glob("figures*/results.json"))
-    assert {p.name for p in folder.iterdir()} == {notebook.PATH.name, written[0].parent.name}
+    assert {p.name for p in folder.iterdir()} == {cells.PATH.name, written[0].parent.name}
     return ran, json.loads(written[0].read_text())
 
 
@@ -81,12 +81,12 @@ def test_it_runs_on_fashion_mnist(tmp_path):
 
 @pytest.fixture(scope="module")
 def stored():
-    return nbformat.reads(notebook.committed("homework07.ipynb"), as_version=4)
+    return nbformat.reads(cells.committed("homework07.ipynb"), as_version=4)
 
 
 @pytest.fixture(scope="module")
 def results():
-    return json.loads(notebook.committed("figures/results.json"))
+    return json.loads(cells.committed("figures/results.json"))
 
 
 def code(ran):
@@ -99,10 +99,10 @@ def test_the_stored_outputs_are_one_run_from_top_to_bottom(stored):
 
 
 def test_the_stored_results_are_those_of_the_stored_code(stored, results):
-    cells = "\n".join(cell.source.strip() for cell in code(stored))
-    assert results["code_sha256"] == hashlib.sha256(cells.encode()).hexdigest()
+    source = "\n".join(cell.source.strip() for cell in code(stored))
+    assert results["code_sha256"] == hashlib.sha256(source.encode()).hexdigest()
     assert results["dataset"] == "fashion_mnist" and results["parameters"]["EPOCHS"] == 10
-    assert len(notebook.committed("figures/results.json")) < 100_000
+    assert len(cells.committed("figures/results.json")) < 100_000
 
 
 def test_the_stored_notebook_shows_its_results(stored, results):
@@ -116,8 +116,8 @@ def test_the_stored_notebook_is_well_formed(stored):
     assert (stored.nbformat, stored.nbformat_minor) == (4, 5)
     assert stored.metadata.kernelspec.name == "python3"
     assert stored.metadata.language_info.name == "python"
-    assert len(notebook.committed("homework07.ipynb").encode()) < 1_500_000
-    assert not re.search(r"/(home|root|work|Users)/", notebook.committed("homework07.ipynb"))
+    assert len(cells.committed("homework07.ipynb").encode()) < 1_500_000
+    assert not re.search(r"/(home|root|work|Users)/", cells.committed("homework07.ipynb"))
 
 
 def test_formulas_keep_the_rules_of_the_renderers(stored):
@@ -137,7 +137,7 @@ def test_links_of_the_notebook_lead_somewhere(stored):
 
 
 def test_the_readme_tells_the_numbers_of_the_stored_run(results):
-    readme = notebook.committed("README.md")
+    readme = cells.committed("README.md")
     rows = {row.split("|")[1].strip(): row for row in readme.splitlines() if row.startswith("|")}
     baselines, ae, vae = results["baselines"], results["autoencoder"], results["vae"]
     expected = {
@@ -161,7 +161,7 @@ def test_the_readme_tells_the_numbers_of_the_stored_run(results):
         assert all(f" {number} " in rows[name] for number in numbers), (name, numbers)
     assert f"TensorFlow {results['versions']['tensorflow']}" in readme
     for path in re.findall(r"\]\(([^)#:]+)\)", readme):
-        assert notebook.ROOT.joinpath(path).exists(), path
+        assert cells.ROOT.joinpath(path).exists(), path
 
 
 # --- form
@@ -170,7 +170,7 @@ def test_the_readme_tells_the_numbers_of_the_stored_run(results):
 def ruff(*arguments):
     config = str(Path(__file__).with_name("ruff.toml"))
     command = [sys.executable, "-m", "ruff", *arguments, "--config", config, "--no-cache"]
-    return subprocess.run(command, capture_output=True, text=True, cwd=notebook.ROOT)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cells.ROOT)
 
 
 @pytest.mark.parametrize("arguments", [("check",), ("format", "--check")])
@@ -180,7 +180,7 @@ def test_ruff_finds_nothing_to_improve(arguments):
 
 
 def test_ruff_reads_the_notebook(tmp_path):
-    spoilt = notebook.read()
+    spoilt = cells.read()
     spoilt.cells[-1].source += "\nimport antigravity"
     nbformat.write(spoilt, tmp_path / "spoilt.ipynb")
     result = ruff("check", str(tmp_path / "spoilt.ipynb"))
@@ -189,7 +189,7 @@ def test_ruff_reads_the_notebook(tmp_path):
 
 def test_the_definitions_define_and_do_nothing_else(tmp_path):
     """Running them takes no data, writes nothing, and says nothing."""
-    program = "import notebook; n = notebook.define(); print(len(n.claims), n.figure_numbers)"
+    program = "import cells; n = cells.define(); print(len(n.claims), n.figure_numbers)"
     environment = os.environ | {
         "KERAS_HOME": str(tmp_path),
         "PYTHONPATH": str(Path(__file__).parent),
