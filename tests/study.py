@@ -1,7 +1,7 @@
 """The measurements behind the choice of the design, and their spread over seeds.
 
 python tests/study.py designs    # one change at a time, on held-out training images
-python tests/study.py seeds      # the chosen design on the test set, with three seeds
+python tests/study.py seeds      # the chosen design on the test set, with two more seeds
 
 Both need Fashion-MNIST, take their code from the notebook, and write tests/study.json.
 """
@@ -19,7 +19,7 @@ import cells
 import numpy as np
 
 RESULTS = Path(__file__).with_name("study.json")
-EPOCHS, HELD_OUT = 4, 10_000
+EPOCHS, HELD_OUT = 3, 10_000
 DESIGNS = {  # name: (changes of the code, changes of the parameters)
     "as chosen": ([], {}),
     "ReLU instead of SiLU": ([('"silu"', '"relu"')], {}),
@@ -125,12 +125,12 @@ def designs():
 
 
 def seeds():
-    """Measure both models on the test set as the notebook does, for three seeds."""
+    """Measure both models on the test set as the notebook does, for two more seeds."""
     nb, results = cells.define(), {}
     data = nb.load_data()
     train_set = nb.normalise(data.train_images).numpy(), data.train_labels
     test_set = nb.normalise(data.test_images).numpy(), data.test_labels
-    for seed in (7, 8, 9):
+    for seed in (8, 9):  # the stored run of the notebook is that of seed 7
         nb.SEED = seed
         for name in ("Autoencoder", "VAE"):
             model = train(nb, getattr(nb, name), data.train_images, nb.EPOCHS)

@@ -76,8 +76,9 @@ def test_a_claim_holds_fails_or_is_noise(nb, rng, shift, holds):
     noise = rng.normal(size=400)
     noise -= noise.mean()
     theirs = rng.normal(size=400)
-    nb.claim("larger", theirs + noise + shift, theirs)
-    nb.claim("smaller", theirs - noise - shift, theirs, smaller=True)
+    values = {"more": theirs + noise + shift, "less": theirs - noise - shift, "theirs": theirs}
+    nb.claim("larger", values, "more", "theirs")
+    nb.claim("smaller", values, "less", "theirs", smaller=True)
     assert [row["holds"] for row in nb.claims] == [holds, holds]
 
 
