@@ -189,12 +189,12 @@ def test_ruff_reads_the_notebook(tmp_path):
 
 def test_the_definitions_define_and_do_nothing_else(tmp_path):
     """Running them takes no data, writes nothing, and says nothing."""
-    program = "import cells; n = cells.define(); print(len(n.claims), n.figure_numbers)"
+    program = "import cells; n = cells.define(); print(len(n.claims), n.FIGURES)"
     environment = os.environ | {
         "KERAS_HOME": str(tmp_path),
         "PYTHONPATH": str(Path(__file__).parent),
     }
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
-    assert done.stdout.strip() == "0 {}", done.stderr
+    assert done.stdout.strip() == "0 figures", done.stderr
     assert not list(tmp_path.rglob("*.png")) and not list(tmp_path.rglob("*.gz"))
