@@ -17,7 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import cells
 import numpy as np
 
-ROUNDS, IMAGES = 7, 6_400
+ROUNDS, IMAGES = 5, 6_400
 PLAIN = [
     ('"silu"', '"relu"'),
     ('            layers.Dense(256, activation="relu"),\n', ""),

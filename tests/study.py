@@ -108,7 +108,7 @@ def relative_time(nb, chosen, data):
 
 
 def designs():
-    """Measure every design's autoencoder on the training images it has not seen."""
+    """Measure the autoencoder of each design on images it has not seen; yield all so far."""
     chosen, results = cells.define(), {}
     data = chosen.load_data()
     seen, held_out = slice(0, -HELD_OUT), slice(-HELD_OUT, None)
@@ -121,11 +121,11 @@ def designs():
         model = train(nb, nb.Autoencoder, data.train_images[seen], EPOCHS)
         results[name] = measure(nb, model, *sets) | {"time": relative_time(nb, chosen, data)}
         print(name, results[name], flush=True)
-    return results
+        yield results
 
 
 def seeds():
-    """Measure both models on the test set as the notebook does, for two more seeds."""
+    """Measure both models on the test set, as the notebook does; yield all so far."""
     nb, results = cells.define(), {}
     data = nb.load_data()
     train_set = nb.normalise(data.train_images).numpy(), data.train_labels
@@ -138,11 +138,12 @@ def seeds():
                 measure(nb, model, train_set, test_set) | {"seed": seed}
             )
             print(name, results[name][-1], flush=True)
-    return results
+            yield results
 
 
 if __name__ == "__main__":
     task = {"designs": designs, "seeds": seeds}[sys.argv[1]]
     stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    stored[task.__name__] = task()
-    RESULTS.write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
+    for results in task():
+        stored[task.__name__] = results
+        RESULTS.write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
