@@ -51,6 +51,9 @@ def test_running_again_when_finished_changes_nothing(nb, setup):
     nb.train(model, batches, EPOCHS, monitor)
     assert all(np.array_equal(a, b) for a, b in zip(before, weights(model)))
     assert monitor.history == history
+    assert steps(model) == EPOCHS * len(
+        batches
+    )  # a step at learning rate 0 would not show in weights
 
 
 @pytest.mark.parametrize("count", [1, 3, 6])
