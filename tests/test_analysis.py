@@ -43,13 +43,13 @@ def test_frechet_distance_of_known_gaussians(nb, rng):
 
 
 def test_draws_have_the_width_of_the_codes_and_no_order(nb, rng):
-    assert nb.draw_codes(None, 50, 0).shape == (50, nb.LATENT_DIM)
+    assert nb.sample_codes(None, 50, 0).shape == (50, nb.LATENT_DIM)
     codes = np.concatenate([rng.normal(size=(500, 2)), rng.normal(size=(500, 2)) + 50])
     mixture = nb.GaussianMixture(2, random_state=0).fit(codes)
-    draws = nb.draw_codes(mixture, 200, 1)
+    draws = nb.sample_codes(mixture, 200, 1)
     near = draws[:, 0] < 25
     assert 0.3 < near[:100].mean() < 0.7  # both components from the start
-    assert not np.array_equal(draws, nb.draw_codes(mixture, 200, 2))
+    assert not np.array_equal(draws, nb.sample_codes(mixture, 200, 2))
 
 
 class Judge:

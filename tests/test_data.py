@@ -195,7 +195,7 @@ def test_tensorflow_datasets_is_the_second_source(nb, monkeypatch, tmp_path):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     data = nb.load_data()
-    assert data.dataset == "fashion_mnist (TFDS)"
+    assert (data.dataset, data.source) == ("fashion_mnist (TFDS)", "tfds.load")
     assert (
         data.train_images.shape == (60_000, 28, 28)
         and np.bincount(data.test_labels).tolist() == [1000] * 10

@@ -1,7 +1,9 @@
 """The loop learns, stops, goes on, and measures what it says."""
 
+import cells
 import numpy as np
 import pytest
+from jupyter_client.manager import start_new_kernel
 
 EPOCHS = 2
 
@@ -83,6 +85,54 @@ def test_an_interrupted_evaluation_is_made_up_for(nb, setup):
     assert [row["epoch"] for row in monitor.history] == [0, 1, 2]
 
 
+SETUP = """
+arrays = from_digits()
+sets = [(normalise(x).numpy(), y) for x, y in (arrays[:2], arrays[2:])]
+batches = make_pipeline(arrays[0], 64, True, 0)
+model = build(VAE, 2 * len(batches))
+monitor = Monitor("VAE", model, *sets, list("0123456789"))
+FIGURES = "figures-of-a-test"
+"""
+
+
+def listen(client, request, until=lambda content: False):
+    """Return what the cell `request` prints, and whether `until` was met by a message of it."""
+    printed = ""
+    while True:
+        message = client.get_iopub_msg(timeout=120)
+        if message["parent_header"].get("msg_id") != request:
+            continue
+        content = message["content"]
+        assert message["msg_type"] != "error", content
+        printed += content.get("text", "")
+        if until(content):
+            return printed, True
+        if content.get("execution_state") == "idle":
+            return printed, False
+
+
+def test_interrupting_the_kernel_within_an_epoch_ends_the_cell_and_loses_nothing(tmp_path):
+    manager, client = start_new_kernel(kernel_name="python3", cwd=str(tmp_path))
+    try:
+        code = [
+            *cells.tagged(cells.read(), "parameters"),
+            *cells.tagged(cells.read(), "definitions"),
+        ]
+        listen(client, client.execute("\n".join([*code, SETUP])))
+        training = client.execute("train(model, batches, 2, monitor)")
+        in_epoch = lambda content: "`epoch 2" in str(content.get("data"))
+        assert listen(client, training, until=in_epoch)[1]
+        manager.interrupt_kernel()
+        assert "Run this cell again" in listen(client, training)[0]
+        steps = "print(int(model.optimizer.iterations) / len(batches))"
+        assert 1 < float(listen(client, client.execute(steps))[0]) < 2
+        listen(client, client.execute("train(model, batches, 2, monitor)"))
+        assert float(listen(client, client.execute(steps))[0]) == 2
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
 def test_a_loss_that_is_not_finite_stops_and_names_the_epoch(nb, setup):
     model, batches, monitor = setup
     model.decoder.stack.layers[-1].bias.assign([np.nan])
@@ -106,7 +156,7 @@ def test_one_trace_per_model_and_batch_shape(nb, setup):
 
 def test_the_evaluation_weighs_every_image_alike(nb, images):
     model = nb.build(nb.Autoencoder, 10)
-    many = np.concatenate([images, images, np.zeros((7, 28, 28, 1), "float32")])  # 500 and 19
+    many = np.concatenate([images] * 4 + [np.zeros((7, 28, 28, 1), "float32")])  # 1000 and 31
     per_image = model.loss_terms(many)["reconstruction"].numpy()
     assert nb.evaluate(model, many)["reconstruction"] == pytest.approx(per_image.mean(), rel=1e-5)
 
