@@ -91,7 +91,6 @@ sets = [(normalise(x).numpy(), y) for x, y in (arrays[:2], arrays[2:])]
 batches = make_pipeline(arrays[0], 64, True, 0)
 model = build(VAE, 2 * len(batches))
 monitor = Monitor("VAE", model, *sets, list("0123456789"))
-FIGURES = "figures-of-a-test"
 """
 
 
