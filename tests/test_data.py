@@ -1,8 +1,10 @@
-"""The pipeline shows every image as the models need it; the loader never runs on wrong data."""
+"""The pipeline shows every image as the models need it; the loader trusts no source."""
 
 import gzip
 import os
 import socket
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +15,13 @@ NAMES = [
     for part in ("train", "t10k")
     for kind in ("images-idx3", "labels-idx1")
 ]
-cached = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets/fashion-mnist"
+KERAS_HOME = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
+cached = KERAS_HOME / "datasets/fashion-mnist"
 real = pytest.mark.skipif(
     not all((cached / n).exists() for n in NAMES), reason="Fashion-MNIST is not cached"
 )
-prepared = (
-    Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser() / "fashion_mnist"
-)
+TFDS_HOME = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+prepared = Path(TFDS_HOME).expanduser() / "fashion_mnist"
 
 
 # --- pipeline
@@ -30,7 +32,7 @@ def collect(batches):
 
 
 def test_pipeline_scales_adds_a_channel_and_keeps_every_image_in_order(nb, digits):
-    images = digits[0][:130]
+    images = digits[0][0][:130]
     batches = list(nb.make_pipeline(images, 64))
     assert [len(batch) for batch in batches] == [64, 64, 2]
     assert batches[0].dtype == np.float32
@@ -38,19 +40,29 @@ def test_pipeline_scales_adds_a_channel_and_keeps_every_image_in_order(nb, digit
 
 
 def test_pipeline_shuffles_all_images_anew_each_epoch_and_repeatably(nb):
-    images = np.arange(200, dtype=np.uint8)[:, None, None] * np.ones((1, 28, 28), np.uint8)
-    order = lambda batches: (collect(batches)[:, 0, 0, 0] * 255).round().astype(int)  # noqa: E731
+    images = np.zeros((1000, 28, 28), np.uint8)
+    images[:, 0, 0], images[:, 0, 1] = np.divmod(np.arange(1000), 256)
+
+    def order(batches):
+        pixels = (collect(batches)[:, 0, :2, 0] * 255).round().astype(int)
+        return pixels @ [256, 1]
+
     batches = nb.make_pipeline(images, 16, shuffle=True, seed=3)
     first, second = order(batches), order(batches)
-    assert sorted(first) == sorted(second) == list(range(200))
+    assert sorted(first) == sorted(second) == list(range(1000))
     assert (first != second).mean() > 0.9
-    assert np.abs(first - np.arange(200)).mean() > 40  # far, not only among neighbours
+    # far, not only among neighbours: the buffer holds all of them
+    assert first[:100].max() > 900 and np.abs(first - np.arange(1000)).mean() > 250
     assert (order(nb.make_pipeline(images, 16, shuffle=True, seed=3)) == first).all()
 
 
 @pytest.mark.parametrize(
     "images",
-    [np.zeros((4, 28, 28)), np.zeros((4, 784), np.uint8), np.zeros((0, 28, 28), np.uint8)],
+    [
+        np.zeros((4, 28, 28)),
+        np.zeros((4, 784), np.uint8),
+        np.zeros((0, 28, 28), np.uint8),
+    ],
     ids=["float", "flat", "none"],
 )
 def test_pipeline_refuses_other_images(nb, images):
@@ -59,7 +71,8 @@ def test_pipeline_refuses_other_images(nb, images):
 
 
 def test_a_batch_larger_than_the_data_set_is_one_small_batch(nb, digits):
-    assert [len(batch) for batch in nb.make_pipeline(digits[0][:10], 64, True, 0)] == [10]
+    batches = nb.make_pipeline(digits[0][0][:10], 64, True, 0)
+    assert [len(batch) for batch in batches] == [10]
 
 
 # --- loader
@@ -67,10 +80,12 @@ def test_a_batch_larger_than_the_data_set_is_one_small_batch(nb, digits):
 
 @pytest.fixture
 def offline(nb, monkeypatch, tmp_path):
-    """Empty caches and no host; returns the folder where Keras would look."""
+    """Empty caches and no host; returns the folder where Keras looks."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    monkeypatch.setattr(nb.tfds.core.constants, "DATA_DIR", str(tmp_path / "tfds"))
+    # Keras read the variable when it was imported
+    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path / "keras"))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    monkeypatch.setattr(nb.tfds.core.constants, "DATA_DIR", str(tmp_path / "tfds"))
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     folder = tmp_path / "keras/datasets/fashion-mnist"
@@ -78,125 +93,277 @@ def offline(nb, monkeypatch, tmp_path):
     return folder
 
 
-def small(nb, monkeypatch):
-    """Four arrays that pass for Fashion-MNIST: of its lengths, one pixel each, sums adjusted."""
-    arrays = [
-        np.ones((n, 1, 1), np.uint8)[: n if d == 3 else n] for n, d in ((60_000, 3), (10_000, 3))
-    ]
-    train, test = (arrays[0], np.zeros(60_000, int)), (arrays[1], np.zeros(10_000, int))
-    nb.PIXEL_SUMS = [60_000, 10_000]
-    return train, test
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_without_any_source_the_stand_in_says_so(nb, offline, capsys):
+def write(folder, train, test):
+    """Write both sets, (images, labels) each, as the four files of Fashion-MNIST."""
+    arrays = [train[0], train[1], test[0], test[1]]
+    for name, array, header in zip(NAMES, arrays, (16, 8, 16, 8)):
+        content = bytes(header) + np.asarray(array, np.uint8).tobytes()
+        (folder / name).write_bytes(gzip.compress(content, compresslevel=1))
+
+
+@pytest.fixture
+def official(nb, digits):
+    """Digits that pass for the official data: two sets (images, labels)."""
+    sets = [(images[:50], labels[:50]) for images, labels in digits]
+    nb.CHECKSUMS = [nb.checksum(*part) for part in sets]
+    return sets
+
+
+def away():
+    raise OSError("away")
+
+
+def test_files_in_keras_cache_are_loaded_from_there(nb, offline, official):
+    write(offline, *official)
     data = nb.load_data()
+    assert (data.dataset, data.source) == (
+        "fashion_mnist",
+        "keras.datasets.fashion_mnist",
+    )
+    np.testing.assert_array_equal(data.train_images, official[0][0])
+    np.testing.assert_array_equal(data.test_labels, official[1][1])
+
+
+def test_keras_is_asked_first(nb, official):
+    nb.from_keras = lambda: official
+    nb.from_tfds = lambda: pytest.fail("was asked although Keras had the data")
+    assert nb.load_data().source == "keras.datasets.fashion_mnist"
+
+
+def test_tensorflow_datasets_is_asked_second(nb, official, capsys):
+    nb.from_keras, nb.from_tfds = away, lambda: official
+    data = nb.load_data()
+    assert (data.dataset, data.source) == ("fashion_mnist (TFDS)", "tfds.load")
+    assert data.class_names[9] == "Ankle boot"
+    assert "keras.datasets.fashion_mnist: away" in capsys.readouterr().out
+
+
+def test_without_any_source_the_stand_in_says_so_and_soon(nb, offline, capsys):
+    start = time.perf_counter()
+    data = nb.load_data()
+    assert time.perf_counter() - start < 10
     assert data.dataset == "digits" and data.class_names == [str(i) for i in range(10)]
-    assert data.train_images.shape == (1400, 28, 28) and data.train_images.dtype == np.uint8
+    assert data.train_images.shape == (1400, 28, 28)
+    assert data.train_images.dtype == np.uint8 and data.train_images.max() == 255
     assert len(data.test_images) == len(data.test_labels) == 397
     said = capsys.readouterr().out
     assert "keras.datasets.fashion_mnist: " in said and "tfds.load: " in said
     assert said.count("cannot be reached") == 2
 
 
-def garbage(path):
-    path.write_bytes(b"not the file")
+def garbage(folder, name):
+    (folder / name).write_bytes(b"not the file")
 
 
-def truncated(path):
-    path.write_bytes(gzip.compress(bytes(5000))[:100])
+def truncated(folder, name):
+    (folder / name).write_bytes((folder / name).read_bytes()[:-100])
 
 
-def other_data(path):
-    path.write_bytes(gzip.compress(bytes(16 + 784 * 10)))  # well-formed, as plain MNIST would be
+def other_lengths(folder, name):
+    """Well-formed files of fewer images."""
+    images, labels = np.ones((20, 28, 28)), np.ones(20)
+    write(folder, (images, labels), (images, labels))
 
 
-@pytest.mark.parametrize("damage", [garbage, truncated, other_data])
+@pytest.mark.parametrize("damage", [garbage, truncated, other_lengths])
 @pytest.mark.parametrize("name", [NAMES[0], NAMES[3]])
-def test_a_wrong_cached_file_is_named_and_left_alone(nb, offline, damage, name):
-    damage(offline / name)
-    before = (offline / name).read_bytes()
-    with pytest.raises(ValueError, match=name) as caught:
+def test_a_damaged_cache_is_named_and_left_alone(nb, offline, official, damage, name):
+    write(offline, *official)
+    damage(offline, name)
+    before = contents(offline)
+    with pytest.raises(ValueError) as caught:  # no digits in its place
         nb.load_data()
-    assert "Delete it" in str(caught.value)
-    assert (offline / name).read_bytes() == before
+    assert str(offline) in str(caught.value) and "delete" in str(caught.value)
+    assert contents(offline) == before
 
 
-@real
-def test_one_missing_file_costs_no_good_one(nb, offline, capsys):
-    for name in NAMES[1:]:
-        (offline / name).symlink_to((cached / name).resolve())
+def one_pixel(images, labels):
+    images = images.copy()
+    images[7, 3, 3] ^= 1
+    return images, labels
+
+
+def two_labels_swapped(images, labels):
+    labels = labels.copy()
+    labels[[0, 1]] = labels[[1, 0]]
+    return images, labels
+
+
+def one_label(images, labels):
+    return images, np.r_[labels[:-1], (labels[-1] + 1) % 10]
+
+
+def shorter(images, labels):
+    return images[:-1], labels[:-1]
+
+
+def a_label_short(images, labels):
+    return images, labels[:-1]
+
+
+CHANGES = [one_pixel, two_labels_swapped, one_label, shorter, a_label_short]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("part", [0, 1], ids=["train", "test"])
+@pytest.mark.parametrize("source", ["keras", "tfds"])
+def test_other_content_is_refused_whatever_the_source(
+    nb, official, monkeypatch, tmp_path, source, part, change
+):
+    sets = list(official)
+    sets[part] = change(*sets[part])
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    nb.check_host = lambda url: None
+    if source == "keras":
+        (tmp_path / "datasets/fashion-mnist").mkdir(parents=True)
+        for name in NAMES:
+            garbage(tmp_path / "datasets/fashion-mnist", name)
+        monkeypatch.setattr(nb.keras.datasets.fashion_mnist, "load_data", lambda: sets)
+    else:
+        nb.from_keras = away
+        serve_by_tfds(nb, monkeypatch, tmp_path, sets)
+    with pytest.raises(ValueError, match="delete"):
+        nb.load_data()
+
+
+def serve_by_tfds(nb, monkeypatch, tmp_path, sets):
+    """Make TensorFlow Datasets return `sets`, as if they had been prepared."""
+
+    class Builder:
+        data_dir = tmp_path
+        is_prepared = staticmethod(lambda: True)
+
+    splits = {
+        name: {"image": images[..., None], "label": labels}
+        for name, (images, labels) in zip(("train", "test"), sets)
+    }
+    monkeypatch.setattr(nb.tfds, "builder", lambda name: Builder)
+    monkeypatch.setattr(nb.tfds, "load", lambda name, batch_size: splits)
+    monkeypatch.setattr(nb.tfds, "as_numpy", lambda dataset: dataset)
+
+
+def test_the_order_of_tensorflow_datasets_is_no_fault(
+    nb, official, monkeypatch, tmp_path, rng
+):
+    order = rng.permutation(50)
+    shuffled = [(images[order], labels[order]) for images, labels in official]
+    nb.from_keras = away
+    serve_by_tfds(nb, monkeypatch, tmp_path, shuffled)
+    np.testing.assert_array_equal(nb.load_data().train_labels, official[0][1][order])
+
+
+def test_one_missing_file_costs_no_good_one(nb, offline, official, capsys):
+    write(offline, *official)
+    (offline / NAMES[0]).unlink()
+    before = contents(offline)
     assert nb.load_data().dataset == "digits"
-    assert NAMES[0] in capsys.readouterr().out
-    assert sorted(path.name for path in offline.iterdir()) == sorted(NAMES[1:])
+    assert "keras.datasets.fashion_mnist: " in capsys.readouterr().out
+    assert contents(offline) == before
 
 
-def test_a_download_that_breaks_off_is_tried_again_next_time(nb, offline, monkeypatch):
+def test_a_download_that_breaks_off_is_tried_again_next_time(
+    nb, offline, official, monkeypatch, capsys
+):
     def broken():
         raise Exception("URL fetch failure: retrieval incomplete")
 
     monkeypatch.setattr(nb.keras.datasets.fashion_mnist, "load_data", broken)
     nb.check_host = lambda url: None
-    nb.from_tfds = lambda: (_ for _ in ()).throw(OSError("away"))
+    nb.from_tfds = away
     assert nb.load_data().dataset == "digits"
-    train, test = small(nb, monkeypatch)
-    monkeypatch.setattr(nb.keras.datasets.fashion_mnist, "load_data", lambda: (train, test))
+    assert "retrieval incomplete" in capsys.readouterr().out
+
+    def whole():
+        write(offline, *official)
+        return official
+
+    monkeypatch.setattr(nb.keras.datasets.fashion_mnist, "load_data", whole)
     assert nb.load_data().dataset == "fashion_mnist"
 
 
-def test_a_download_that_leaves_a_bad_file_is_an_error(nb, offline, monkeypatch):
+def test_a_download_that_leaves_a_bad_file_is_an_error(
+    nb, offline, official, monkeypatch
+):
     def bad():
-        garbage(offline / NAMES[0])
+        write(offline, *official)
+        garbage(offline, NAMES[0])
         raise EOFError("Compressed file ended")
 
     monkeypatch.setattr(nb.keras.datasets.fashion_mnist, "load_data", bad)
     nb.check_host = lambda url: None
-    with pytest.raises(ValueError, match=NAMES[0]):
+    with pytest.raises(ValueError, match="delete"):
         nb.load_data()
 
 
-@pytest.mark.parametrize("fault", ["lengths", "pixels"])
-def test_arrays_that_are_not_fashion_mnist_are_refused(nb, offline, monkeypatch, fault):
-    train, test = small(nb, monkeypatch)
-    if fault == "lengths":
-        train = (train[0], train[1][:-1])
-    else:
-        train = (train[0] + np.uint8(1), train[1])
-    nb.from_keras = lambda: (*train, *test)
-    with pytest.raises(ValueError, match="other data than Fashion-MNIST"):
-        nb.load_data()
-
-
-def test_an_unwritable_keras_folder_is_looked_for_where_keras_looks(nb, offline, monkeypatch):
+def test_an_unwritable_keras_folder_is_looked_for_where_keras_looks(
+    nb, offline, monkeypatch
+):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    assert {path.parent for path in nb.check_files()} <= {
-        Path("/tmp/.keras/datasets/fashion-mnist")
-    }
+    nb.load_verified = lambda load, folder, *rest: folder
+    assert nb.from_keras() == Path("/tmp/.keras/datasets/fashion-mnist")
 
 
-def test_a_host_that_accepts_and_says_nothing_counts_as_away(nb):
+@pytest.fixture
+def silent():
+    """The address of a server that accepts and says nothing."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/"
+
+
+def test_a_host_that_accepts_and_says_nothing_counts_as_away(nb, silent):
+    with pytest.raises(OSError, match="cannot be reached"):
+        nb.check_host(silent, seconds=0.5)
+
+
+def test_a_name_that_nobody_looks_up_counts_as_away(nb, monkeypatch):
+    hung = threading.Event()
+    monkeypatch.setattr(nb, "urlopen", lambda request, timeout: hung.wait(60))
+    start = time.perf_counter()
+    try:
         with pytest.raises(OSError, match="cannot be reached"):
-            nb.check_host(f"http://127.0.0.1:{server.getsockname()[1]}/", seconds=0.5)
+            nb.check_host("http://nowhere.invalid/", seconds=0.5)
+        assert time.perf_counter() - start < 5
+    finally:
+        hung.set()
+
+
+def test_a_download_that_stalls_ends(nb, silent):
+    patience = []
+
+    def stalled():
+        patience.append(socket.getdefaulttimeout())
+        socket.setdefaulttimeout(0.5)  # not to wait for so long here
+        nb.urlopen(silent)
+
+    before = socket.getdefaulttimeout()
+    nb.check_host = lambda url: None
+    with pytest.raises(OSError, match="download failed"):
+        nb.load_verified(stalled, "folder", lambda: False, silent)
+    assert 1 <= patience[0] <= 30
+    assert socket.getdefaulttimeout() == before
 
 
 @real
 def test_the_official_files_load_in_their_order(nb):
     data = nb.load_data()
     assert data.dataset == "fashion_mnist" and data.class_names[9] == "Ankle boot"
+    assert data.train_images.shape == (60_000, 28, 28)
     counts = np.bincount(data.test_labels[:1000])
     assert counts.tolist() == [107, 105, 111, 93, 115, 87, 97, 95, 95, 95]
 
 
-@pytest.mark.skipif(not prepared.exists(), reason="TensorFlow Datasets has not prepared the data")
+@pytest.mark.skipif(not prepared.exists(), reason="TFDS has not prepared the data")
 def test_tensorflow_datasets_is_the_second_source(nb, monkeypatch, tmp_path):
     (tmp_path / "keras").mkdir()
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     data = nb.load_data()
     assert (data.dataset, data.source) == ("fashion_mnist (TFDS)", "tfds.load")
-    assert (
-        data.train_images.shape == (60_000, 28, 28)
-        and np.bincount(data.test_labels).tolist() == [1000] * 10
-    )
+    assert data.train_images.shape == (60_000, 28, 28)
+    assert np.bincount(data.test_labels).tolist() == [1000] * 10

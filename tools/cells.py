@@ -1,4 +1,4 @@
-"""The definitions of homework07.ipynb, for tests and measurements that do not run it all."""
+"""The definitions of homework07.ipynb, for tests and measurements that run no more."""
 
 import linecache
 import subprocess
@@ -17,9 +17,11 @@ def read():
 
 
 def committed(path):
-    """Return the committed text of `path`, whatever the reader's own run has made of the file."""
+    """Return the committed text of `path`, whatever a run has made of the file."""
     run = ["git", "-C", str(ROOT), "show", f"HEAD:{path}"]
-    return subprocess.run(run, capture_output=True, check=True, text=True, encoding="utf-8").stdout
+    return subprocess.run(
+        run, capture_output=True, check=True, text=True, encoding="utf-8"
+    ).stdout
 
 
 def tagged(notebook, tag):
@@ -30,8 +32,8 @@ def tagged(notebook, tag):
 def define(patches=(), **parameters):
     """Run the parameters and all definitions; return them as a module.
 
-    `parameters` replace those of the notebook; `patches` are pairs (old, new) that change the code,
-    each of which has to occur in it.
+    `parameters` replace those of the notebook; `patches` are pairs (old, new) that
+    change the code; each `old` has to occur in it.
     """
     code = "\n\n".join(tagged(read(), "definitions"))
     for old, new in patches:
