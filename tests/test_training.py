@@ -229,7 +229,7 @@ def test_all_trainings_see_equal_batches(nb):
     nb.train(nb.Autoencoder, images, 2)
     nb.EPOCHS = 2
     nb.show_slip(steps=6)
-    np.random.normal(), tf.random.normal((3,))
+    np.random.normal(), tf.random.normal((3,))  # noqa: NPY002
     nb.train(nb.VAE, images, 2)
     for model_class in nb.CORNERS.values():
         nb.train_corner(model_class, images, 2)
