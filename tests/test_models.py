@@ -65,7 +65,7 @@ def test_all_models_start_from_equal_weights(nb, name):
             np.testing.assert_array_equal(a, b, err_msg=part)
 
 
-@pytest.mark.parametrize("name", CORNERS)
+@pytest.mark.parametrize("name", BOTH)
 def test_a_saved_model_is_loaded_and_goes_on_as_if_nothing_had_been(
     nb, images, tmp_path, name
 ):
