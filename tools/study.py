@@ -256,7 +256,7 @@ def networks(**parameters):
     sizes = {k: load(cells.define(p, **parameters)) for k, p in patches.items()}
     for name in MODELS:
         ratio = relative_time(sizes["32"], sizes["64"], name, rounds=7)
-        results[f"time 32/64 {name}"] = ratio
+        results[f"time 32:64 {name}"] = ratio
     for size, nb in sizes.items():
         for name in MODELS:
             results[f"{size} {name}"] = hold_out(nb, name, nb.EPOCHS)
@@ -296,7 +296,7 @@ def network_rows(stored):
     """Return the rows of the networks, with their time over that of 64 channels."""
     rows = {}
     for name in MODELS:
-        for size, time_ratio in ("32", stored[f"time 32/64 {name}"]), ("64", 1.0):
+        for size, time_ratio in ("32", stored[f"time 32:64 {name}"]), ("64", 1.0):
             row = stored[f"{size} {name}"] | {"time": time_ratio}
             rows[f"{name}, {size} channels"] = row
     return rows
