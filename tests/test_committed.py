@@ -41,10 +41,14 @@ def plain(text):
 
 
 def value_at(path, results):
-    node = results
-    if path.startswith("study:"):
-        node, path = json.loads(cells.committed("tools/study.json")), path[6:]
-    for key in path.split("/"):
+    """Return what stands in results.json at a/b/c, or in the study at study›a›b›c."""
+    node, keys = results, path.split("/")
+    if path.startswith("study›"):
+        node, keys = (
+            json.loads(cells.committed("tools/study.json")),
+            path.split("›")[1:],
+        )
+    for key in keys:
         node = node[int(key)] if isinstance(node, list) else node[key]
     return node
 
@@ -89,8 +93,10 @@ def test_every_measured_number_in_prose_is_one_of_the_results(stored, results):
         found = re.findall(r"−?\d*\.\d+|\d+(?:\.\d+)?(?= ?%)", plain(cell.source))
         strange = [n for n in found if n not in CONSTANTS and not {n, n + "%"} & told]
         assert not strange, (cell.id, strange)
+    sources = {cell.id: cell.source for cell in prose(stored)}
     for cell_id, numbers in quoted.items():
         for text, path, form in numbers:
+            assert text in sources[cell_id], (cell_id, text)
             assert format(value_at(path, results), form).replace("-", "−") == text, (
                 cell_id,
                 path,

@@ -34,7 +34,7 @@ class Session:
         ]
         self.parameters.source += "\n" + parameters
         for cell in self.notebook.cells:  # the same in less time
-            cell.source = cell.source.replace("(steps=300)", "(steps=20)")
+            cell.source = cell.source.replace("(steps=150)", "(steps=20)")
             cell.source = cell.source.replace("draws=200)", "draws=20)")
         self.client = NotebookClient(
             self.notebook,
