@@ -44,13 +44,12 @@ def nb(definitions, digits, loading, tmp_path, capsys):
     """
     nb, saved = definitions, dict(definitions.__dict__)
     names = [str(i) for i in range(10)]
-    nb.data = nb.Data(*digits[0], *digits[1], names, "digits", "load_digits")
+    nb.data = nb.Data(*digits[0], *digits[1], names, "load_digits")
     nb.TRAIN_IMAGES, nb.TEST_IMAGES, nb.CURVE_IMAGES, nb.PAIRS = 200, 200, 100, 20
-    nb.FOLDER = str(tmp_path / "figures")
+    nb.FIGURES = str(tmp_path / "figures")
     exec(loading, nb.__dict__)
     capsys.readouterr()
-    nb.trainings, nb.verdicts, nb.shown = {}, {}, {}
-    nb.figure_numbers = {"headline": 1}
+    nb.trainings, nb.verdicts, nb.shown = {}, {}, {"headline": None}
     yield nb
     nb.__dict__.clear()
     nb.__dict__.update(saved)

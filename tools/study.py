@@ -68,7 +68,7 @@ def read_store():
 def load(nb):
     """Give the module `nb` what the notebook's cells load and fill, and return it."""
     nb.data = nb.load_data()
-    if nb.data.dataset == "digits":
+    if nb.data.source == "load_digits":
         sys.exit("Fashion-MNIST could not be loaded, and digits would not tell.")
     nb.train_images = nb.normalise(nb.data.train_images[: nb.TRAIN_IMAGES]).numpy()
     nb.test_images = nb.normalise(nb.data.test_images[: nb.TEST_IMAGES]).numpy()
@@ -139,7 +139,7 @@ def comparable(runs, name):
     """Return those of `runs` that differ from run `name` in nothing but the seed."""
 
     def setting(run):
-        return run["dataset"], run["parameters"] | {"SEED": None}
+        return run["source"], run["parameters"] | {"SEED": None}
 
     alike = [run for run in runs.values() if setting(run) == setting(runs[name])]
     if len(alike) < len(runs):
@@ -170,9 +170,10 @@ def describe(nb, name, model):
     nb.codes[name] = model.embed(nb.train_images), model.embed(nb.test_images)
     nb.measure_jumps(name, model, nb.draw_pairs(within=False))
     # what that measured: the switches, and how often the largest step is one
-    row = {key: float(np.mean(values[name])) for key, values in nb.measured.items()}
-    row["mixture_gain"] = float(np.mean(nb.mixture_gains(*nb.codes[name])))
-    return nb.describe_corner(model, nb.test_images) | row
+    row = {key: values[name] for key, values in nb.measured.items()}
+    row |= nb.describe_corner(model, nb.test_images)
+    row["mixture_gain"] = nb.mixture_gains(*nb.codes[name])
+    return {key: float(np.mean(values)) for key, values in row.items()}
 
 
 def corners(**parameters):
@@ -271,11 +272,11 @@ FORMATS = {  # of the numbers: the heading, and how to write them
     "loss": ("loss, nats", ".2f"),
     "knn_accuracy": ("10-NN accuracy", ".3f"),
     "time": ("time", ".2f"),
-    "code_spread": ("spread of the codes", ".2f"),
-    "noise": ("mean σ", ".2f"),
-    "leash_nats": ("leash, nats", ".1f"),
-    "price_nats": ("price, nats", ".1f"),
-    "reconstruction_nats": ("reconstruction, nats", ".1f"),
+    "spread": ("spread of the codes", ".2f"),
+    "σ": ("mean σ", ".2f"),
+    "leash_paid": ("leash, nats", ".1f"),
+    "price_paid": ("price, nats", ".1f"),
+    "picture": ("reconstruction, nats", ".1f"),
     "mixture_gain": ("mixture gain", ".3f"),
     "step_at_switch": ("largest step at the switch", ".3f"),
     "step_at_switch_chance": ("by chance", ".3f"),
