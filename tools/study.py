@@ -2,7 +2,7 @@
 
 python tools/study.py seeds 7 8 9  # the whole notebook, once per seed
 python tools/study.py seeds --from figures/results.json  # a run made before
-python tools/study.py corners      # noise alone and leash alone (section 7), in full
+python tools/study.py corners 7 8 9  # noise alone, leash alone (section 7), in full
 python tools/study.py designs      # one change at a time, on held-out training images
 python tools/study.py networks     # 32 against 64 channels at 7 × 7, in full
 python tools/study.py tables       # prints the tables of tools/README.md
@@ -176,19 +176,21 @@ def describe(nb, name, model):
     return {key: float(np.mean(values)) for key, values in row.items()}
 
 
-def corners(**parameters):
+def corners(numbers, **parameters):
     """Train the corners that the notebook trains for a short time only, in full.
 
-    Described on all test images; yield all so far.
+    Described on all test images; yield all, of these seeds and of others before.
     """
-    nb, results = load(cells.define(**parameters)), {}
-    nb.judge = nb.train_judge(nb.train_images, nb.train_labels)
-    images = nb.data.train_images[: nb.TRAIN_IMAGES]
-    for name in ("noise", "leash"):
-        model = train(nb, nb.CORNERS[name], images, nb.EPOCHS)
-        results[name] = describe(nb, name, model)
-        print(name, results[name], flush=True)
-        yield {"corners_full": results}
+    results = read_store().get("corners_full", {})
+    for seed in numbers:
+        nb = load(cells.define(SEED=seed, **parameters))
+        nb.judge = nb.train_judge(nb.train_images, nb.train_labels)
+        images = nb.data.train_images[: nb.TRAIN_IMAGES]
+        for name in ("noise", "leash"):
+            model = train(nb, nb.CORNERS[name], images, nb.EPOCHS)
+            results[f"{name}, seed {seed}"] = describe(nb, name, model)
+            print(name, seed, results[f"{name}, seed {seed}"], flush=True)
+            yield {"corners_full": results}
 
 
 # --- designs and networks
@@ -274,8 +276,8 @@ FORMATS = {  # of the numbers: the heading, and how to write them
     "time": ("time", ".2f"),
     "spread": ("spread of the codes", ".2f"),
     "σ": ("mean σ", ".2f"),
-    "leash_paid": ("leash, nats", ".1f"),
-    "price_paid": ("price, nats", ".1f"),
+    "leash_paid": ("leash, nats", ".2f"),
+    "price_paid": ("price, nats", ".4f"),
     "picture": ("reconstruction, nats", ".1f"),
     "mixture_gain": ("mixture gain", ".3f"),
     "step_at_switch": ("largest step at the switch", ".3f"),
@@ -316,9 +318,10 @@ def tables():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    studies = {"corners": corners, "designs": designs, "networks": networks}
-    parser.add_argument("study", choices=["seeds", *studies, "tables"])
-    parser.add_argument("seeds", nargs="*", type=int, help="seeds to run, for seeds")
+    studies = "seeds", "corners", "designs", "networks"
+    parser.add_argument("study", choices=[*studies, "tables"])
+    about = "seeds to run, for seeds and corners"
+    parser.add_argument("seeds", nargs="*", type=int, help=about)
     about = "a results.json of a run that was already made, for seeds"
     parser.add_argument(
         "--from", dest="paths", action="append", default=[], type=Path, help=about
@@ -327,10 +330,12 @@ def main():
     if chosen.study == "tables":
         print(*tables().values(), sep="\n\n")
         return
-    if (chosen.study == "seeds") != bool(chosen.seeds or chosen.paths):
-        parser.error("seeds, and only seeds, needs numbers or --from")
-    task = studies.get(chosen.study, lambda: seeds(chosen.seeds, chosen.paths))
-    for parts in task():
+    if (chosen.study in studies[:2]) != bool(chosen.seeds or chosen.paths):
+        parser.error("seeds and corners, and only these, need numbers (or --from)")
+    tasks = {"designs": designs, "networks": networks}
+    tasks["seeds"] = lambda: seeds(chosen.seeds, chosen.paths)
+    tasks["corners"] = lambda: corners(chosen.seeds)
+    for parts in tasks[chosen.study]():
         text = json.dumps(read_store() | parts, indent=1, ensure_ascii=False)
         STORE.write_text(text + "\n", encoding="utf-8")
 
