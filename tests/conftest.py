@@ -1,7 +1,8 @@
-"""Fixtures: the notebook's definitions, on stand-in data."""
+"""Fixtures: the notebook's definitions, and small stand-in data for them."""
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -11,11 +12,27 @@ import cells
 import numpy as np
 import pytest
 
+# Keras looks for its folder when it is imported: here a new one, so that tests can
+# fill its cache; kernels and other processes get the one of the environment
+HOME = tempfile.TemporaryDirectory(prefix="keras-")
+with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("KERAS_HOME", HOME.name)
+    patch.setenv("KERAS_BACKEND", "tensorflow")
+    import keras  # noqa: F401
+    import tensorflow as tf
 
-def source(cell_id):
-    """Return the source of the notebook's cell `cell_id`."""
-    (cell,) = [cell for cell in cells.read().cells if cell.id == cell_id]
-    return cell.source
+
+def weights(model):
+    """Return all weights of a model as one vector."""
+    return np.concatenate([weight.numpy().ravel() for weight in model.weights])
+
+
+def numbers_in(value):
+    """Return all numbers in nested results."""
+    if not isinstance(value, (dict, list)):
+        return [value] if isinstance(value, (int, float)) else []
+    parts = value.values() if isinstance(value, dict) else value
+    return [number for part in parts for number in numbers_in(part)]
 
 
 @pytest.fixture(scope="session")
@@ -26,30 +43,25 @@ def definitions():
 @pytest.fixture(scope="session")
 def digits(definitions):
     """The stand-in data: (train images, labels), (test images, labels), as integers."""
-    return definitions.from_digits()
-
-
-@pytest.fixture(scope="session")
-def loading():
-    """The cells that make the arrays and the stores which the definitions work on."""
-    return source("arrays") + "\n" + source("stores")
+    return definitions.load_from_sklearn()
 
 
 @pytest.fixture
-def nb(definitions, digits, loading, tmp_path, capsys):
+def nb(definitions, digits, tmp_path):
     """The notebook's names, with 200 images each to train on and to test.
 
-    All that its cells load and collect is there, and empty; figures go to a temporary
-    folder. What a test changes is undone.
+    What it collects is empty, its figures go to a temporary folder, what it displays
+    to nb.shown as (thing, options), and what a test changes is undone.
     """
     nb, saved = definitions, dict(definitions.__dict__)
-    names = [str(i) for i in range(10)]
-    nb.data = nb.Data(*digits[0], *digits[1], names, "load_digits")
-    nb.TRAIN_IMAGES, nb.TEST_IMAGES, nb.CURVE_IMAGES, nb.PAIRS = 200, 200, 100, 20
-    nb.FIGURES = str(tmp_path / "figures")
-    exec(loading, nb.__dict__)
-    capsys.readouterr()
-    nb.trainings, nb.verdicts, nb.shown = {}, {}, {"headline": None}
+    nb.train_set, nb.test_set = (nb.ImageSet(*part).head(200) for part in digits)
+    nb.train_images, nb.test_images = (
+        nb.normalize(part.images).numpy() for part in (nb.train_set, nb.test_set)
+    )
+    nb.CURVE_IMAGES, nb.FIGURES = 100, tmp_path / "figures"
+    nb.trainings, nb.results, nb.intervals, nb.figure_numbers = {}, {}, {}, {}
+    nb.shown = []
+    nb.display = lambda thing, **options: nb.shown.append((thing, options))
     yield nb
     nb.__dict__.clear()
     nb.__dict__.update(saved)
@@ -62,13 +74,13 @@ def images(nb):
 
 
 @pytest.fixture
-def displayed(nb):
-    """What is displayed, in order: (thing, options)."""
-    shown = []
-    nb.display = lambda thing, **options: shown.append((thing, options))
-    return shown
+def rng():
+    return np.random.default_rng(0)
 
 
 @pytest.fixture
-def rng():
-    return np.random.default_rng(0)
+def eager():
+    """Steps run as they stand: no time goes into compiling them."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)

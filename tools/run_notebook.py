@@ -4,24 +4,45 @@ python tools/run_notebook.py
 
 The terminal shows each heading, each cell and what it prints, and at the end which
 cells took longest. Nothing here changes what the notebook does: it is "Restart kernel
-and run all cells" in Jupyter, followed by an export; and results.json also gets the
-hash of the code that wrote it.
+and run all cells" in Jupyter, followed by an export. Two things are added: results.json
+gets the hash of the code that wrote it, and what TensorFlow says when it starts is left
+out of the outputs.
 """
 
-import hashlib
 import json
+import re
+import sys
 import time
 from pathlib import Path
 
+import cells
 import nbformat
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from traitlets.config import Config
 
 NOTEBOOK = Path(__file__).parents[1] / "homework07.ipynb"
+# what TensorFlow writes to the error stream when it starts, which is no error
+GREETING = re.compile(
+    r"WARNING: All log messages before absl::InitializeLog.*\n"
+    r"|(I\d{4} .*|.* I tensorflow/.*)\n"
+    r"|To enable the following instructions.*\n"
+)
 
 
-class VerboseClient(NotebookClient):
+class Client(NotebookClient):
+    """A client that leaves out TensorFlow's greeting."""
+
+    def output(self, outs, msg, display_id, cell_index):
+        content = msg["content"]
+        if content.get("name") == "stderr":
+            content["text"] = GREETING.sub("", content["text"])
+            if not content["text"]:
+                return None
+        return super().output(outs, msg, display_id, cell_index)
+
+
+class VerboseClient(Client):
     """A client that repeats what the cells print, and says where it is."""
 
     def __init__(self, notebook, **options):
@@ -65,7 +86,7 @@ def execute(notebook, folder, parameters="", verbose=False):
         tags = [cell.metadata.get("tags", []) for cell in notebook.cells]
         place = ["parameters" in its_tags for its_tags in tags].index(True) + 1
         notebook.cells.insert(place, nbformat.v4.new_code_cell(parameters))
-    client = (VerboseClient if verbose else NotebookClient)(
+    client = (VerboseClient if verbose else Client)(
         notebook,
         timeout=None,
         coalesce_streams=True,
@@ -78,12 +99,6 @@ def execute(notebook, folder, parameters="", verbose=False):
     return notebook
 
 
-def hash_code(notebook):
-    """Return the SHA-256 of all code cells: it tells if results are from this code."""
-    code = (cell.source.strip() for cell in notebook.cells if cell.cell_type == "code")
-    return hashlib.sha256("\n".join(code).encode()).hexdigest()
-
-
 def find_results(folder):
     """Return {path: when it was written, in ns} of each results.json below `folder`."""
     paths = Path(folder).glob("*/results.json")
@@ -93,7 +108,7 @@ def find_results(folder):
 def sign_results(path, notebook):
     """Add to a results.json the hash of the code that wrote it."""
     results = json.loads(path.read_text(encoding="utf-8"))
-    results["code_sha256"] = hash_code(notebook)
+    results["code_sha256"] = cells.hash_code(cells.code_cells(notebook))
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
@@ -113,6 +128,7 @@ def export(notebook, path):
 
 
 def main():
+    sys.stdout.reconfigure(errors="replace")  # Windows' encoding has no arrows
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     metadata, before = dict(notebook.metadata), find_results(NOTEBOOK.parent)
     try:
