@@ -200,6 +200,13 @@ def test_the_folder_figures_holds_what_the_notebook_shows_and_nothing_else(
 # --- what frontends need
 
 
+def test_headings_stand_first_in_their_cells_one_each(stored):
+    for cell in stored.prose:
+        lines = re.sub(r"```.*?```", "", cell.source, flags=re.S).splitlines()
+        headings = [i for i, line in enumerate(lines) if re.match(r"#+ ", line)]
+        assert headings in ([], [0]), cell.id
+
+
 def test_links_name_their_section_and_lead_to_the_heading_of_a_cell(stored):
     first_lines = (cell.source.partition("\n")[0] for cell in stored.prose)
     targets = {re.sub(r"^#+ ", "", line).replace(" ", "-") for line in first_lines}

@@ -139,6 +139,16 @@ def test_it_runs_on_fashion_mnist(tmp_path):
     assert measured["Autoencoder"]["mse"] < measured["mean image"]["mse"]
 
 
+def test_the_definitions_define_and_do_nothing_else(tmp_path, monkeypatch, capfd):
+    """Running them takes no data, writes nothing, and says nothing."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("socket.socket", None)
+    nb = cells.define()
+    assert (nb.results, nb.intervals, nb.trainings, nb.figure_numbers) == ({},) * 4
+    assert capfd.readouterr() == ("", "")
+    assert not list(tmp_path.iterdir()) and not nb.plt.get_fignums()
+
+
 def test_the_python_of_the_readme_runs(nb, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     readme = (cells.ROOT / "README.md").read_text(encoding="utf-8")
