@@ -18,13 +18,19 @@ import numpy as np
 ROUNDS, EPOCHS = 5, 1000  # so many epochs that the learning rate hardly falls
 
 
-def loop(training, step, steps):
-    """Take steps of a training by the function `step`."""
-    for _ in range(steps):
+def loop(training, count):
+    """Take `count` more steps of a training, as the notebook does."""
+    for _ in training.steps(int(training.optimizer.iterations) + count):
+        pass
+
+
+def loop_by(step, training, count):
+    """Take `count` more steps by the function `step`."""
+    for _ in range(count):
         step(training.model, training.optimizer, next(training.batches))
 
 
-def prepare_fit(nb, model_class, images):
+def prepare_fit(nb, model_class, pixels):
     """Return a function that trains a model of the same kind by Keras' `fit`."""
 
     class Fit(model_class):
@@ -32,9 +38,9 @@ def prepare_fit(nb, model_class, images):
             nb.train_step.python_function(self, self.optimizer, images)
             return {"loss": nb.tf.zeros(())}  # `fit` wants a number
 
-    training = nb.Training(Fit, images, EPOCHS)
+    training = nb.Training(Fit, pixels, EPOCHS, nb.LATENT_DIM)
     training.model.compile(training.optimizer, jit_compile=False)
-    dataset = nb.make_dataset(images, nb.BATCH_SIZE, nb.SEED)
+    dataset = nb.make_dataset(pixels)
     return lambda: training.model.fit(dataset, shuffle=False, verbose=0)
 
 
@@ -44,20 +50,20 @@ def seconds(function, *arguments):
     return time.perf_counter() - start
 
 
-def compare(nb, model_class, images):
+def compare(nb, model_class, pixels):
     """Return images per second of the loop, and its median ratios to the others."""
-    training = nb.Training(model_class, images, EPOCHS)
-    steps, fit = training.epoch_steps, prepare_fit(nb, model_class, images)
+    training = nb.Training(model_class, pixels, EPOCHS, nb.LATENT_DIM)
+    steps, fit = training.epoch_steps, prepare_fit(nb, model_class, pixels)
     few, eager = max(1, steps // 5), nb.train_step.python_function  # which is slow
     rounds = []
     for _ in range(ROUNDS + 1):
-        own = seconds(loop, training, nb.train_step, steps)
-        slow = seconds(loop, training, eager, few) * steps / few
+        own = seconds(loop, training, steps)
+        slow = seconds(loop_by, eager, training, few) * steps / few
         rounds.append((own, seconds(fit), slow))
     del rounds[0]  # it traced the step
     own = statistics.median(row[0] for row in rounds)
     ratios = [statistics.median(row[i] / row[0] for row in rounds) for i in (1, 2)]
-    return len(images) / own, *ratios
+    return len(pixels) / own, *ratios
 
 
 def main():
@@ -65,17 +71,17 @@ def main():
     parser.add_argument("--images", type=int, default=60_000, help="at most")
     nb, most = cells.define(), parser.parse_args().images
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (most, 28, 28), dtype=np.uint8)
+    pixels = rng.integers(0, 256, (most, 28, 28), dtype=np.uint8)
     print("| model | images/s | loop / `fit` | loop / eager |\n|---|---|---|---|")
     for model_class in (nb.Autoencoder, nb.VAE):
-        speed, *ratios = compare(nb, model_class, images[:6_400])
+        speed, *ratios = compare(nb, model_class, pixels[:6_400])
         print(f"| {model_class.__name__} | {speed:.0f} |", end="")
         print("".join(f" {ratio:.2f} |" for ratio in ratios), flush=True)
     print("\n| training images | µs per image | peak memory, MiB |\n|---|---|---|")
     for count in (most // 10, most // 3, most):
-        training = nb.Training(nb.Autoencoder, images[:count], EPOCHS)
-        loop(training, nb.train_step, training.epoch_steps)  # traces the step
-        passed = seconds(loop, training, nb.train_step, training.epoch_steps)
+        training = nb.Training(nb.Autoencoder, pixels[:count], EPOCHS, nb.LATENT_DIM)
+        loop(training, training.epoch_steps)  # traces the step
+        passed = seconds(loop, training, training.epoch_steps)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(f"| {count:,} | {1e6 * passed / count:.0f} | {peak:.0f} |", flush=True)
 

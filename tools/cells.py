@@ -25,18 +25,25 @@ def code_cells(notebook, tag=None):
     return [c.source for c in code if not tag or tag in c.metadata.get("tags", [])]
 
 
-def define(**parameters):
+def read_parameters(notebook):
+    """Return {name: value} of the names in the cell tagged "parameters"."""
+    values = {}
+    exec("\n".join(code_cells(notebook, "parameters")), values)
+    return {name: values[name] for name in values if name != "__builtins__"}
+
+
+def define(notebook=None, **parameters):
     """Run the parameters and all definitions; return them as a module.
 
-    `parameters` replace those of the notebook.
+    `parameters` replace those of the notebook, which is the project's by default.
     """
-    code = "\n\n".join(code_cells(read(), "definitions"))
+    notebook = notebook or read()
+    code = "\n\n".join(code_cells(notebook, "definitions"))
     # TensorFlow and tracebacks look up the source of what they run
     name = f"homework07-{len(linecache.cache)}.ipynb"
     linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
     module = ModuleType("homework07")
-    exec("\n".join(code_cells(read(), "parameters")), module.__dict__)
-    module.__dict__.update(parameters)
+    module.__dict__.update(read_parameters(notebook) | parameters)
     exec(compile(code, name, "exec"), module.__dict__)
     return module
 
@@ -61,15 +68,3 @@ def bare(source):
 def hash_code(sources):
     """Return the SHA-256 of Python sources; comments and docstrings do not count."""
     return hashlib.sha256("\n".join(map(bare, sources)).encode()).hexdigest()
-
-
-def hash_definitions(names):
-    """Return the SHA-256 of the notebook's functions and classes called `names`."""
-    found = {}
-    for source in code_cells(read(), "definitions"):
-        for node in ast.parse(source).body:
-            if getattr(node, "name", None) in names:
-                decorated = [node.lineno, *(d.lineno for d in node.decorator_list)]
-                lines = source.splitlines()[min(decorated) - 1 : node.end_lineno]
-                found[node.name] = "\n".join(lines)
-    return hash_code(found[name] for name in names)
