@@ -1,11 +1,14 @@
-"""Fixtures: the notebook's definitions, and small stand-in data for them."""
+"""The notebook's definitions, small stand-in data for them, and common helpers."""
 
 import os
+import re
 import sys
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ["OMP_WAIT_POLICY"] = "passive"  # as in the notebook, but before Keras
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
 import cells
@@ -19,7 +22,6 @@ with pytest.MonkeyPatch.context() as patch:
     patch.setenv("KERAS_HOME", HOME.name)
     patch.setenv("KERAS_BACKEND", "tensorflow")
     import keras  # noqa: F401
-    import tensorflow as tf
 
 
 def weights(model):
@@ -35,6 +37,19 @@ def numbers_in(value):
     return [number for part in parts for number in numbers_in(part)]
 
 
+def create(nb, name="VAE", epochs=1):
+    """Return a new training of the model called `name`."""
+    return nb.Training(getattr(nb, name), nb.train_set.pixels, epochs, nb.LATENT_DIM)
+
+
+def run_cell(nb, pattern, old="", new=""):
+    """Run the one cell that has a match of `pattern`, with `new` in place of `old`."""
+    sources = cells.code_cells(cells.read())
+    (source,) = (x for x in sources if re.search(pattern, x, flags=re.M))
+    assert old in source
+    exec(source.replace(old, new), nb.__dict__)
+
+
 @pytest.fixture(scope="session")
 def definitions():
     return cells.define()
@@ -42,7 +57,7 @@ def definitions():
 
 @pytest.fixture(scope="session")
 def digits(definitions):
-    """The stand-in data: (train images, labels), (test images, labels), as integers."""
+    """The stand-in data: (train pixels, labels), (test pixels, labels)."""
     return definitions.load_from_sklearn()
 
 
@@ -50,18 +65,16 @@ def digits(definitions):
 def nb(definitions, digits, tmp_path):
     """The notebook's names, with 200 images each to train on and to test.
 
-    What it collects is empty, its figures go to a temporary folder, what it displays
-    to nb.shown as (thing, options), and what a test changes is undone.
+    What it collects is empty, its figures go to a temporary folder, and what a test
+    changes is undone.
     """
     nb, saved = definitions, dict(definitions.__dict__)
-    nb.train_set, nb.test_set = (nb.ImageSet(*part).head(200) for part in digits)
-    nb.train_images, nb.test_images = (
-        nb.normalize(part.images).numpy() for part in (nb.train_set, nb.test_set)
+    nb.train_set, nb.test_set = (
+        nb.ImageSet(x, nb.normalize(x).numpy(), y).head(200) for x, y in digits
     )
-    nb.CURVE_IMAGES, nb.FIGURES = 100, tmp_path / "figures"
-    nb.trainings, nb.results, nb.intervals, nb.figure_numbers = {}, {}, {}, {}
-    nb.shown = []
-    nb.display = lambda thing, **options: nb.shown.append((thing, options))
+    nb.CLASS_NAMES, nb.FIGURES = list("0123456789"), tmp_path / "figures"
+    nb.results, nb.analyses, nb.figure_numbers = defaultdict(dict), {}, {}
+    nb.display = lambda shown: None
     yield nb
     nb.__dict__.clear()
     nb.__dict__.update(saved)
@@ -70,17 +83,4 @@ def nb(definitions, digits, tmp_path):
 @pytest.fixture
 def images(nb):
     """200 float images (n, 28, 28, 1) in [0, 1]."""
-    return nb.train_images
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
-@pytest.fixture
-def eager():
-    """Steps run as they stand: no time goes into compiling them."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+    return nb.train_set.images

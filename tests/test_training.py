@@ -1,15 +1,18 @@
-"""The loop learns, stops, goes on, and measures what it says."""
+"""The loop learns, stops, goes on, and measures and draws what it says."""
 
-import functools
+import ast
+import sys
 
+import cells
 import keras
 import numpy as np
 import pytest
-from conftest import weights
+from conftest import create, weights
+from jupyter_client.manager import start_new_kernel
 
-pytestmark = pytest.mark.filterwarnings("ignore:Even though the `tf.config")
-EPOCHS, EPOCH_STEPS = 3, 4  # of 200 images: three batches of 64, and a rest of 8
-MOMENTS = [0, 4, 8, 10, 12]
+EPOCHS, EPOCH_STEPS = 3, 13  # of 200 images: 12 batches of 16, and a rest of 8
+STEPS = EPOCHS * EPOCH_STEPS
+REPORT_STEPS = [0, 10, 13, 26, 30, 39]
 
 
 def small_encoder(latent_dim, heads=1):
@@ -27,30 +30,18 @@ def small_decoder(latent_dim):
 
 
 @pytest.fixture
-def nb(nb, monkeypatch, eager):
-    """The notebook's names with small models; nothing is compiled or drawn."""
-    nb.Decoder = small_decoder
-    for model_class, heads in ((nb.Autoencoder, 1), (nb.VAE, 2)):
-        encoder = functools.partial(small_encoder, heads=heads)
-        monkeypatch.setattr(model_class, "encoder_class", encoder)
-    nb.image_grid = nb.show_figure = lambda *_: None
+def nb(nb):
+    """The notebook's names with small models; what would be drawn goes to nb.drawn."""
+    nb.Encoder, nb.Decoder = small_encoder, small_decoder
+    nb.GaussianEncoder = lambda latent_dim: small_encoder(latent_dim, 2)
+    nb.BATCH_SIZE, nb.drawn = 16, []
+    nb.image_grid = lambda *arguments: nb.drawn.append(arguments)
+    nb.show_figure = lambda *_: None
     return nb
 
 
-@pytest.fixture
-def train(nb):
-    """A function that begins or goes on with a training of the VAE."""
-    return lambda: nb.train(nb.VAE, nb.train_set, nb.test_set, EPOCHS)
-
-
-def only(nb):
-    """Return the one training that has begun."""
-    (training,) = nb.trainings.values()
-    return training
-
-
-def moments(history):
-    return [row["step"] for row in history]
+def train(nb, training):
+    nb.train(training, nb.train_set, nb.test_set)
 
 
 def record_batches(nb):
@@ -58,157 +49,143 @@ def record_batches(nb):
     step, seen = nb.train_step, {}
 
     def recorded(model, optimizer, images):
-        seen.setdefault(type(model), []).append(images.numpy())
         step(model, optimizer, images)
+        seen.setdefault(type(model), []).append(images.numpy())
 
     nb.train_step = recorded
     return seen
 
 
-def interrupt(nb, name, counts):
-    """Let those calls of nb.`name`, counted from 1, end in a KeyboardInterrupt."""
-    function, calls = getattr(nb, name), []
-
-    def interrupted(*arguments, **options):
-        result = function(*arguments, **options)
-        calls.append(1)
-        if len(calls) in counts:
-            raise KeyboardInterrupt
-        return result
-
-    setattr(nb, name, interrupted)
+def equal(batches, others):
+    return len(batches) == len(others) and all(map(np.array_equal, batches, others))
 
 
-@pytest.mark.parametrize("name", ["Autoencoder", "VAE"])
-def test_training_lowers_the_losses(nb, name):
-    _, history = nb.train(getattr(nb, name), nb.train_set, nb.test_set, EPOCHS)
-    for measure in "train", "test":
-        assert history[-1][measure] < 0.98 * history[0][measure]
+def test_the_history_tells_falling_losses_and_accuracy_at_all_report_steps(nb):
+    nb.test_set = nb.test_set.head(100)
+    train(nb, training := create(nb, epochs=EPOCHS))
+    assert list(training.history) == list(training.snapshots) == REPORT_STEPS
+    model, first, last = training.model, training.history[0], training.history[39]
+    assert all(last[x] < 0.98 * first[x] for x in ("training loss", "loss"))
+    expected = {"training loss": nb.evaluate(model, nb.train_set.images)["loss"]}
+    expected |= nb.evaluate(model, nb.test_set.images)
+    expected |= nb.analyze(model, nb.train_set, nb.test_set).scores
+    assert expected == {key: pytest.approx(last[key]) for key in expected}
+    assert {"loss", "from the code", "mse", "knn"} <= set(last)
 
 
-def test_the_history_tells_losses_and_accuracy_at_all_moments(nb, train):
-    model, history = train()
-    assert moments(history) == MOMENTS
-    few_train, few_test = nb.train_set.head(100), nb.test_set.head(100)
-    of_train, of_test = (
-        nb.evaluate(model, nb.normalize(part.images)) for part in (few_train, few_test)
-    )
-    scores = nb.analyze(model, few_train, few_test).scores
-    expected = {"train": sum(of_train.values()), "test": sum(of_test.values())}
-    expected |= of_test | scores
-    assert expected == {key: pytest.approx(history[-1][key]) for key in expected}
+def test_the_filmstrip_shows_the_examples_as_the_model_of_each_step_sees_them(nb):
+    # one class is missing
+    nb.test_set = nb.ImageSet(*(x[nb.test_set.labels != 3] for x in nb.test_set))
+    names = [name for name in nb.CLASS_NAMES if name != "3"]
+    examples = [nb.test_set.images[nb.test_set.labels == int(x)][0] for x in names]
+    other, expected = create(nb, epochs=EPOCHS), {}
+    for step in other.steps(STEPS):
+        expected[step] = other.model(np.stack(examples))
+    train(nb, training := create(nb, epochs=EPOCHS))
+    # measuring does not change the course of a training
+    np.testing.assert_allclose(weights(training.model), weights(other.model), atol=1e-6)
+    assert len(nb.drawn) == len(REPORT_STEPS)
+    for now, (rows, row_names, column_names) in zip(REPORT_STEPS, nb.drawn):
+        early = [step for step in (0, 10, 13) if step < now]
+        assert len(rows) == len(row_names) == 1 + len([*early, now])
+        np.testing.assert_array_equal(rows[0], examples)
+        for step, row, name in zip([*early, now], rows[1:], row_names[1:]):
+            np.testing.assert_allclose(row, expected[step], atol=1e-5)
+            assert str(step) in name
+        assert list(column_names) == names
 
 
 def test_the_learning_rate_falls_to_zero_over_the_epochs(nb):
-    training = nb.Training(nb.Autoencoder, nb.train_set.images, EPOCHS)
-    assert float(training.optimizer.learning_rate) == pytest.approx(nb.LEARNING_RATE)
-    for _ in range(EPOCHS * EPOCH_STEPS):
-        training.step()
-    assert float(training.optimizer.learning_rate) == pytest.approx(0, abs=1e-9)
+    training = create(nb, epochs=EPOCHS)
+    rates = [float(training.optimizer.learning_rate) for _ in training.steps(STEPS)]
+    assert training.total_steps == STEPS == len(rates) - 1
+    assert rates[0] == pytest.approx(nb.LEARNING_RATE) and np.all(np.diff(rates) < 0)
+    assert rates[-1] == pytest.approx(0, abs=1e-9)
 
 
-def test_a_class_may_be_missing_among_the_images(nb, train):
-    nb.test_set = nb.ImageSet(*(x[nb.test_set.labels != 3] for x in nb.test_set))
-    assert moments(train()[1]) == MOMENTS
-
-
-# --- interrupted, finished, changed
-
-
-def test_an_interrupted_training_says_so_and_goes_on_where_it_was(nb, train, capsys):
+def test_all_models_see_equal_batches_anew_in_each_epoch(nb):
     seen = record_batches(nb)
-    expected, _ = train()
-    batches, stops, said = seen.pop(nb.VAE), (1, 4, 6, 12), []
-    nb.trainings = {}
-    interrupt(nb, "train_step", stops)
-    capsys.readouterr()
-    for count in stops:
-        with pytest.raises(KeyboardInterrupt):  # so that Run All stops, too
-            train()
-        assert list(only(nb).history) == [step for step in MOMENTS if step < count]
-        assert only(nb).steps_done() == count
-        said.append(capsys.readouterr().out.splitlines()[0])
-    model, history = train()
-    assert all(str(stop) in line for stop, line in zip(stops, said[1:]))
-    assert model is only(nb).model and moments(history) == MOMENTS
-    np.testing.assert_allclose(weights(model), weights(expected), atol=1e-6)
-    assert len(seen[nb.VAE]) == len(batches)
-    assert all(map(np.array_equal, seen[nb.VAE], batches))
-
-
-@pytest.mark.parametrize("name", ["evaluate", "analyze", "image_grid", "show_figure"])
-def test_an_interrupted_measurement_is_made_up_for(nb, train, name):
-    interrupt(nb, name, [1, 4])
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            train()
-    _, history = train()
-    assert moments(history) == MOMENTS == list(only(nb).snapshots)
-    assert only(nb).steps_done() == EPOCHS * EPOCH_STEPS
-
-
-def test_a_finished_training_says_so_and_changes_nothing(nb, train, capsys):
-    model, history = train()
-    before, printed = weights(model), capsys.readouterr().out.splitlines()
-    again, history_again = train()
-    assert again is model and history_again == history
-    np.testing.assert_array_equal(weights(model), before)
-    # a step at learning rate 0 would not show in the weights
-    assert only(nb).steps_done() == EPOCHS * EPOCH_STEPS
-    line, *table = capsys.readouterr().out.splitlines()
-    assert line not in printed and table == printed
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("LATENT_DIM", 3),
-        ("BATCH_SIZE", 32),
-        ("LEARNING_RATE", 1e-3),
-        ("SEED", 8),
-        ("EPOCHS", 2),
-        ("VAE", lambda nb: type("VAE", (nb.VAE,), {})),  # its cell was run again
-        ("train_set", lambda nb: nb.train_set.head(150)),
-    ],
-)
-def test_another_class_or_parameter_begins_anew(nb, name, value):
-    nb.EPOCHS, nb.measure = 1, lambda *_: {"train": 1.0, "test": 1.0, "knn": 1.0}
-    train = lambda: nb.train(nb.VAE, nb.train_set, nb.test_set, nb.EPOCHS)
-    before, _ = train()
-    setattr(nb, name, value(nb) if callable(value) else value)
-    after, history = train()
-    assert after is not before and moments(history)[0] == 0
-
-
-# --- trainings compared
-
-
-def test_all_models_see_equal_batches_anew_in_each_epoch(nb, train):
-    seen, steps = record_batches(nb), EPOCHS * EPOCH_STEPS
     keras.utils.set_random_seed(nb.SEED + 1)  # whatever came before
-    train()
-    variants = {nb.MeanOverPixelsVAE, *nb.ABLATION.values()} - {nb.VAE}
-    for model_class in variants:
-        nb.train_briefly(model_class, nb.train_set.images, steps, EPOCHS)
+    train(nb, create(nb, epochs=EPOCHS))
+    for name in "Autoencoder", "LogVarianceAsSigmaVAE":
+        list(create(nb, name, EPOCHS).steps(STEPS))
     first, *others = seen.values()
-    assert len(others) == 4 and len(first) == steps
+    assert len(others) == 2 and len(first) == STEPS
     assert not np.array_equal(first[0], first[EPOCH_STEPS])
-    for batches in others:
-        assert all(map(np.array_equal, first, batches))
+    assert all(equal(first, batches) for batches in others)
 
 
-def test_measuring_does_not_change_the_course_of_a_training(nb, train):
-    measured, _ = train()
-    steps = EPOCHS * EPOCH_STEPS
-    plain = nb.train_briefly(nb.VAE, nb.train_set.images, steps, EPOCHS)
-    np.testing.assert_allclose(weights(measured), weights(plain), atol=1e-6)
+def test_a_training_interrupted_at_any_line_goes_on_where_it_was(nb):
+    loop = {nb.train.__code__, nb.report.__code__, nb.Training.steps.__code__}
+    before, lines, first, finished, kept = sys.gettrace(), 0, 0, False, {}
+
+    def trace(frame, event, _):
+        nonlocal lines
+        lines += event == "line" and frame.f_code in loop
+        if lines == first:
+            raise KeyboardInterrupt  # which ends the tracing, too
+        return trace if frame.f_code in loop else None
+
+    seen, expected = record_batches(nb), create(nb, epochs=EPOCHS)
+    train(nb, expected)
+    batches, training = seen.pop(nb.VAE), create(nb, epochs=EPOCHS)
+    while not finished:
+        lines, first = 0, first + 1  # one line later each time
+        sys.settrace(trace)
+        try:
+            train(nb, training)
+            finished = True
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        assert list(training.history) == list(training.snapshots)
+        kept = training.history | kept
+    assert first > 30 and list(training.history) == REPORT_STEPS
+    # no step was measured twice
+    assert all(training.history[step] is row for step, row in kept.items())
+    assert equal(seen[nb.VAE], batches)
+    ours, theirs = weights(training.model), weights(expected.model)
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
-def test_a_loss_that_is_not_finite_stops_and_names_the_epoch(nb, train):
-    interrupt(nb, "train_step", [6])
-    with pytest.raises(KeyboardInterrupt):
-        train()
-    only(nb).model.decoder.layers[0].bias.assign([np.nan] * 784)
-    for _ in range(2):  # nor does the cell, run again, hand the model over
-        with pytest.raises(FloatingPointError, match="epoch 2"):
-            train()
+SMALL_RUN = """
+sets = [ImageSet(x, normalize(x).numpy(), y) for x, y in load_from_sklearn()]
+CLASS_NAMES, FIGURES = list("0123456789"), Path("figures")
+training = Training(VAE, sets[0].pixels, 4, LATENT_DIM)
+"""
+STATE = """(int(training.optimizer.iterations), list(training.snapshots),
+    {step: id(row) for step, row in training.history.items()})"""
+
+
+def test_jupyter_interrupts_a_training_and_its_cell_goes_on(tmp_path):
+    notebook, displayed = cells.read(), []
+    manager, client = start_new_kernel(cwd=str(tmp_path))
+
+    def hook(message):
+        displayed.append(message["msg_type"] == "display_data")
+        if displayed[-1] and sum(displayed) == 4:  # the second picture and its caption
+            manager.interrupt_kernel()
+
+    def run(source):
+        """Return the name of the error, or the steps taken, shown and measured."""
+        options = {"user_expressions": {"state": STATE}, "output_hook": hook}
+        reply = client.execute_interactive(source, **options, timeout=200)["content"]
+        if reply["status"] == "error":
+            return reply["ename"]
+        state = reply["user_expressions"]["state"]["data"]["text/plain"]
+        return ast.literal_eval(state)
+
+    try:
+        parts = [cells.code_cells(notebook, x) for x in ("parameters", "definitions")]
+        assert run("\n".join([*parts[0], *parts[1], SMALL_RUN])) == (0, [], {})
+        assert run("train(training, *sets)") == "KeyboardInterrupt"
+        steps, snapshots, measured = run("")
+        assert 10 <= steps < 88 and snapshots == list(measured)
+        steps, snapshots, rows = run("train(training, *sets)")
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    assert steps == 88 and snapshots == list(rows) == [0, 10, 22, 30, 44, 66, 88]
+    # no step was measured twice
+    assert rows.items() >= measured.items()
