@@ -2,12 +2,10 @@
 
 import ast
 import base64
-import io
 import json
 import math
 import re
 import subprocess
-import tarfile
 from types import SimpleNamespace
 
 import cells
@@ -24,15 +22,13 @@ CONSTANTS = "0.001 0.25 0.3 0.5 0.7 0.818 −0.9 95% 0.0121 244.4".split()
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """The folder of the project as committed, or as it is where git does not tell."""
-    folder = tmp_path_factory.mktemp("project")
+    folder = tmp_path_factory.mktemp("project") / "clone"
+    command = ["git", "clone", "--quiet", str(cells.ROOT), str(folder)]
     try:
-        command = ["git", "archive", "HEAD"]
-        archive = subprocess.run(command, cwd=cells.ROOT, capture_output=True).stdout
-        with tarfile.open(fileobj=io.BytesIO(archive)) as files:
-            files.extractall(folder, filter="data")
-    except (OSError, tarfile.TarError):  # no git, no repository, or somebody else's
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
         return cells.ROOT
-    return folder if (folder / cells.PATH.name).exists() else cells.ROOT
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -53,13 +53,13 @@ def run_again(client, order):
     The cell that starts the collection over is left out. One that creates a training
     is followed by the one that trains.
     """
-    own = enumerate(client.nb.cells)
-    index = {cell.id: i for i, cell in own if cell.cell_type == "code"}
-    del index["collected"]
-    for name in order(list(index)):
-        run(client, [index[name]])
-        if name.startswith("create-"):
-            run(client, [index[name.replace("create-", "run-")]])
+    own = client.nb.cells
+    code = [i for i, cell in enumerate(own) if cell.cell_type == "code"]
+    binds = lambda i, start: re.search(f"^{start}", own[i].source, flags=re.M)
+    for i in order([i for i in code if not binds(i, "results = ")]):
+        run(client, [i])
+        if binds(i, r"\w+_training = Training\("):
+            run(client, [code[code.index(i) + 1]])
 
 
 def outputs_of(client):
@@ -118,8 +118,8 @@ def test_on_a_strangers_machine_it_runs_any_cell_again_and_all_with_other_settin
         check_run(notebook, told)
         assert told["source"] == "sklearn"
         # backwards, names that are bound again further down have their later meaning
-        shuffle = lambda names: random.Random(0).sample(names, len(names))
-        for order in lambda names: names[::-1], shuffle:
+        shuffle = lambda code: random.Random(0).sample(code, len(code))
+        for order in lambda code: code[::-1], shuffle:
             run_again(client, order)
             assert outputs_of(client) == outputs and tell() == told
         run(client)
