@@ -150,7 +150,7 @@ def test_a_complete_run_writes_its_numbers(complete):
     stored = nbformat.read(project / NAME, 4)
     assert code_sha256 == cells.hash_code(cells.code_cells(stored))
     assert seconds.keys() == {"Autoencoder", "VAE", "total"}
-    assert 0.7 <= seconds["VAE"] + 0.5 <= seconds["total"] < 30
+    assert 0.7 <= seconds["VAE"] + 0.5 <= seconds["total"]
     vae = {"0": {"test": 2.5}, "10": {"test": 1.5}}
     assert numbers == {
         "source": "no data",
